@@ -330,16 +330,26 @@ KINDS = {
 }
 
 
-def dense_matrix(kernel, shape):
-    """Returns the matrix of a zero-padded convolution for images of this shape."""
+def dense_matrix(kernel, shape, strides=(1, 1), padding="same"):
+    """Returns the matrix of a convolution for images of this shape."""
     height, width, channels = shape
     taps_h, taps_w, _, filters = kernel.shape
-    matrix = np.zeros([height, width, filters, height, width, channels])
-    for i, j, a, b in np.ndindex(height, width, taps_h, taps_w):
-        p, q = i + a - taps_h // 2, j + b - taps_w // 2
+    sizes = zip((height, width), (taps_h, taps_w), strides, strict=True)
+    (rows, top), (columns, left) = (_windows(*size, padding) for size in sizes)
+    matrix = np.zeros([rows, columns, filters, height, width, channels])
+    for i, j, a, b in np.ndindex(rows, columns, taps_h, taps_w):
+        p, q = i * strides[0] + a - top, j * strides[1] + b - left
         if 0 <= p < height and 0 <= q < width:
             matrix[i, j, :, p, q, :] = kernel[a, b].T
-    return matrix.reshape(height * width * filters, -1)
+    return matrix.reshape(rows * columns * filters, -1)
+
+
+def _windows(pixels, taps, stride, padding):
+    """Returns the number of windows along an axis, and the number of zeros before its first pixel."""
+    if padding == "valid":
+        return math.ceil((pixels - taps + 1) / stride), 0
+    num = math.ceil(pixels / stride)
+    return num, max(0, (num - 1) * stride + taps - pixels) // 2
 
 
 def norm_of(matrix, kind):

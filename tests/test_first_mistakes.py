@@ -57,6 +57,12 @@ MISTAKES = {
         ),
         "Use .*LipschitzConv2D",
     ),
+    "a convolution with strides": (
+        lambda: ResidualBlock(
+            keras.Sequential([keras.Input([4, 4, 1]), resflow.layers.LipschitzConv2D(1, 3, strides=2)])
+        ),
+        r"maps shape \(4, 4, 1\) to \(2, 2, 1\); the shapes must be equal",
+    ),
     "a scalar base": (lambda: density_of(tfd.Normal([0.0, 0.0], 1.0)).log_prob(tf.zeros([3, 2])), "Independent"),
     "a scalar base of a model": (
         lambda: resflow.FlowModel(flow_of(), [2], base=tfd.Normal([0.0, 0.0], 1.0)),

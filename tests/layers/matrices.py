@@ -21,10 +21,10 @@ def layer_of(kernel, image_size=None, domain=2, codomain=2, coefficient=0.97, *,
     return layer
 
 
-def matrix_of(kernel, image_size=None):
+def matrix_of(kernel, image_size=None, **options):
     """Returns the matrix `[outputs, inputs]` in float64, of a convolution if there is an image size."""
     kernel = np.asarray(kernel, "float64")
-    return kernel.T if image_size is None else dense_matrix(kernel, (*image_size, kernel.shape[2]))
+    return kernel.T if image_size is None else dense_matrix(kernel, (*image_size, kernel.shape[2]), **options)
 
 
 def singular_values(matrix):

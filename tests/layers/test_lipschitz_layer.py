@@ -26,6 +26,8 @@ CASES = [
     (dense, (3,), {"domain": 3.0, "codomain": 1.5}),
     (dense, (3,), {"codomain": np.inf, "use_bias": False}),
     (convolution, (6, 5, 3), {"kernel_size": (5, 3)}),
+    (convolution, (6, 5, 3), {"kernel_size": (3, 2), "strides": (2, 1)}),
+    (convolution, (6, 5, 3), {"kernel_size": 4, "strides": (1, 3), "padding": "valid"}),
     (convolution, (6, 5, 3), {"kernel_size": 1}),
 ]
 DENSE, CONVOLUTION = CASES[0], (convolution, (6, 5, 3), {})
@@ -65,7 +67,7 @@ def test_a_layer_is_constrained_once_built_and_after_an_update(make, shape, argu
     np.testing.assert_array_equal(layer.scaled_kernel(), layer.kernel)
 
 
-@pytest.mark.parametrize(("make", "shape", "arguments"), CASES[:4])
+@pytest.mark.parametrize(("make", "shape", "arguments"), CASES[:-1])
 def test_gradient_of_the_scaled_kernel_against_finite_differences(make, shape, arguments):
     layer = built(make, shape, arguments, coefficient=0.6, dtype="float64")
     weights, direction = np.random.default_rng(4).normal(size=(2, *layer.kernel.shape))
@@ -107,11 +109,15 @@ def test_the_rounded_kernel_meets_the_coefficient(shape, policy):
 
 
 @pytest.mark.parametrize(("make", "shape", "arguments"), CASES)
-def test_config_round_trip(make, shape, arguments):
+def test_config_and_file_round_trip(make, shape, arguments, tmp_path):
     layer = make(**arguments, coefficient=0.5, tolerance=0.1, max_iterations=7, name="l", dtype="float64")
     copy = keras.saving.deserialize_keras_object(keras.saving.serialize_keras_object(layer))
     assert type(copy) is type(layer) and copy.get_config() == layer.get_config()
-    assert layer.compute_output_shape((2, *shape)) == layer(batch(shape)).shape
+    x = batch(shape, dtype="float64")
+    assert layer.compute_output_shape((2, *shape)) == layer(x).shape
+    network = keras.Sequential([keras.Input(shape, dtype="float64"), layer])
+    network.save(tmp_path / "network.keras")
+    np.testing.assert_array_equal(keras.models.load_model(tmp_path / "network.keras")(x), network(x))
 
 
 def test_a_config_of_an_earlier_version():
@@ -154,6 +160,29 @@ def test_larger_images_are_refused_at_once_or_when_the_graph_runs(tmp_path):
     assert "Assert" not in {op.type for op in static.graph.get_operations()}
 
 
+@pytest.mark.parametrize(
+    ("options", "accepted", "refused"),
+    [
+        ({"strides": 2}, [(6, 5), (5, 4), (1, 1)], [(6, 6)]),
+        ({"strides": (1, 3)}, [(6, 5), (5, 5)], [(6, 4), (7, 5)]),
+        ({"strides": 3, "padding": "valid"}, [(6, 5), (5, 4), (3, 3)], [(2, 3), (6, 6)]),
+    ],
+)
+def test_sizes_of_images_for_which_the_norm_is_known(options, accepted, refused):
+    layer = built(convolution, (6, 5, 3), options)
+    call = tf.function(layer, [tf.TensorSpec([None, None, None, 3])])
+    for size in accepted:
+        x = batch((*size, 3))
+        np.testing.assert_allclose(call(x), layer(x), rtol=1e-5, atol=1e-6)
+        assert layer(x).shape == layer.compute_output_shape((2, *size, 3))
+    assert layer.compute_output_shape((None, None, 5, 3))[:2] == (None, None)
+    for size in refused:
+        with pytest.raises(ValueError, match=rf"on images of \({size[0]}, {size[1]}\) pixels"):
+            layer(batch((*size, 3)))
+        with pytest.raises(tf.errors.InvalidArgumentError, match=r"up to \(6, 5\) pixels"):
+            call(batch((*size, 3)))
+
+
 def test_what_is_out_of_range_is_refused():
     dense, convolution, learned = layers.LipschitzDense, layers.LipschitzConv2D, layers.LearnedOrder
     limits = [(2, 2, 5), (1.5, 0.9, 5), (5, 1, 5), (2, 1, np.inf)]
@@ -163,7 +192,10 @@ def test_what_is_out_of_range_is_refused():
         *((partial(dense, 2, coefficient), "coefficient.*positive") for coefficient in (0, np.inf, np.nan)),
         *((partial(dense, 2, domain=order), "domain.*order") for order in (0.5, np.nan)),
         (partial(convolution, 2, 3, codomain=0.5), "codomain.*order"),
-        *((partial(convolution, 2, size), "odd positive") for size in (2, (3, 4), (3, 3, 3))),
+        *((partial(convolution, 2, size), "kernel_size is") for size in (0, -1, 2.0, None, (3,), (3, 3, 3))),
+        *((partial(convolution, 2, 3, strides=size), "strides is") for size in (0, -2, 1.5, (1, 0), (2, 2, 2))),
+        *((partial(convolution, 2, 3, padding=padding), "padding is") for padding in ("causal", None)),
+        (partial(convolution(2, 4, padding="valid").build, (8, 3, 5, 1)), r"images of \(3, 5\) pixels.*'same'"),
         *((partial(build, (8, *shape)), "Give the image size") for shape in [(None, 8, 3), (8, 8)]),
         (partial(layers.update_norms, keras.Sequential([dense(2)])), "not built"),
         *((partial(learned, *values), "1 <= low < initial < high") for values in limits),

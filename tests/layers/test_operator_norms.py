@@ -14,7 +14,7 @@ import tensorflow as tf
 from tests.layers.matrices import layer_of, matrix_of, singular_values
 from tf_resflow import layers
 from tf_resflow.layers import linear_operators
-from tf_resflow.layers.linear_operators import MatrixOperator
+from tf_resflow.layers.linear_operators import Axis, ConvolutionOperator, MatrixOperator
 from tf_resflow.layers.lipschitz_layer import scaled_stack
 from tf_resflow.layers.power_norm import PowerNorm
 
@@ -51,48 +51,141 @@ def test_norm_of_a_convolution_and_its_bound_are_the_largest_singular_value(imag
         assert singular <= bound <= singular * (1 + 2e-9)
 
 
+def geometries(padding):
+    """Yields strides, sizes of kernels, and sizes of images, some smaller than the kernel or the stride."""
+    strides_and_sizes = [
+        *itertools.product([(1, 1), (2, 2), (3, 3), (2, 1)], [(4, 5), (7, 6)]),
+        ((3, 3), (2, 3)),
+    ]
+    for (strides, image_size), taps in itertools.product(strides_and_sizes, range(1, 5)):
+        if padding == "same" or taps <= min(image_size):
+            yield strides, (taps, max(1, taps - strides[0] % 2)), image_size
+
+
+@pytest.mark.parametrize("padding", ["same", "valid"])
+def test_a_convolution_with_strides_equals_its_matrix(padding):
+    """Compares the value, the derivatives in the input, the norm, and its bound. Weights are those of Keras."""
+    for strides, taps, image_size in geometries(padding):
+        kernel = random_kernel(*taps, 2, 3)
+        options = {"strides": strides, "padding": padding}
+        layer = layer_of(kernel, image_size, coefficient=1e3, **options)
+        matrix = matrix_of(kernel, image_size, **options)
+        x, v = tf.constant(random_kernel(2, 1, *image_size, 2))
+        keras_layer = keras.layers.Conv2D(3, taps, dtype="float64", **options)
+        keras_layer.build([None, *image_size, 2])
+        keras_layer.set_weights([kernel, np.zeros(3)])
+        network = keras.Sequential([keras.Input([*image_size, 2], dtype="float64"), layer])
+        assert network.output_shape == keras_layer.compute_output_shape((None, *image_size, 2))
+        np.testing.assert_allclose(layer(x), keras_layer(x), rtol=1e-9, atol=1e-9)
+        y, tangent = layers.program.bind(network).value_and_jvp([x], v)
+        np.testing.assert_allclose(np.ravel(y), matrix @ np.ravel(x), rtol=1e-9, atol=1e-9)
+        np.testing.assert_allclose(np.ravel(tangent), matrix @ np.ravel(v), rtol=1e-9, atol=1e-9)
+        with tf.GradientTape() as tape:
+            tape.watch(x)
+            objective = tf.reduce_sum(y * layer(x))
+        np.testing.assert_allclose(np.ravel(tape.gradient(objective, x)), matrix.T @ np.ravel(y), rtol=1e-9)
+        singular = singular_values(matrix)[0]
+        layers.update_norms(layer)
+        case = f"{options} {taps} {image_size}"
+        assert singular / 1.001 <= layer.norm_estimate() <= singular * (1 + 1e-9), case
+        assert singular <= layer.norm_bound() <= singular * (1 + 2e-9), case
+
+
+@pytest.mark.parametrize("padding", ["same", "valid"])
+def test_no_norm_for_a_smaller_image_is_larger_if_a_call_accepts_it(padding):
+    """Orders do not matter, because the matrix for a smaller image is a block of the larger one."""
+    is_larger = set()
+    for pixels, taps, stride in itertools.product(range(1, 9), range(1, 6), range(1, 5)):
+        if padding == "valid" and taps > pixels:
+            continue
+        fewest = Axis(pixels, taps, stride, padding).fewest_pixels
+        kernel = random_kernel(taps, 1, 1, 1)
+        options = {"strides": (stride, 1), "padding": padding}
+        norm, *smaller = (
+            np.linalg.norm(matrix_of(kernel, (size, 1), **options), 2)
+            for size in range(pixels, 0 if padding == "same" else taps - 1, -1)
+        )
+        assert max([0.0, *smaller[: pixels - fewest]]) <= norm * (1 + 1e-12), (pixels, taps, stride)
+        if max([0.0, *smaller]) > norm * (1 + 1e-12):
+            is_larger.add((taps, stride))
+    assert bool(is_larger) == (padding == "same")
+
+
 @pytest.mark.parametrize(
-    ("shape", "image_size", "most"),
+    ("shape", "image_size", "strides", "most"),
     [
-        *(((3, 3, *channels), (8, 8), most) for channels, most in [((1, 2), 1.2), ((3, 16), 1.1), ((8, 4), 1.1)]),
-        *(((5, 5, 2, 3), image_size, most) for image_size, most in [((1, 1), 1 + 1e-8), ((2, 3), 2), ((1, 4), 2)]),
+        ((3, 3, 1, 2), (8, 8), 1, 1.2),
+        ((3, 3, 3, 16), (8, 8), 1, 1.1),
+        ((3, 3, 8, 4), (8, 8), 1, 1.1),
+        ((3, 3, 8, 4), (15, 16), 2, 1.1),
+        ((5, 5, 2, 3), (1, 1), 1, 1 + 1e-8),
+        ((5, 5, 2, 3), (2, 3), 1, 2),
+        ((5, 5, 2, 3), (1, 4), 1, 2),
     ],
 )
-def test_fourier_bound_is_above_and_close(monkeypatch, shape, image_size, most):
+def test_fourier_bound_is_above_and_close(monkeypatch, shape, image_size, strides, most):
     """Includes images that are smaller than the kernel."""
     monkeypatch.setattr(linear_operators, "_MAX_GRAM_SIZE", 0)  # makes every convolution too large for eigenvalues
     kernel = random_kernel(*shape)
-    singular = singular_values(matrix_of(kernel, image_size))[0]
-    assert singular <= layer_of(kernel, image_size).norm_bound() <= singular * most
+    singular = singular_values(matrix_of(kernel, image_size, strides=(strides, strides)))[0]
+    assert singular <= layer_of(kernel, image_size, strides=strides).norm_bound() <= singular * most
 
 
-@pytest.mark.parametrize("image_size", [(5, 6), (2, 1)])
+@pytest.mark.parametrize("padding", ["same", "valid"])
+def test_fourier_bounds_of_small_images_with_strides(padding, monkeypatch):
+    """The taps of a difference cancel if they wrap around on a torus that is too small."""
+    monkeypatch.setattr(linear_operators, "_MAX_GRAM_SIZE", 0)
+    for pixels, taps, stride in itertools.product(range(1, 6), range(1, 6), range(1, 4)):
+        if padding == "valid" and taps > pixels:
+            continue
+        kernel = random_kernel(taps, 1, 1, 1)
+        options = {"strides": (stride, 1), "padding": padding}
+        operator = ConvolutionOperator(kernel.shape, (pixels, 1), **options)
+        for signed in (kernel, kernel - kernel[::-1]):
+            norm = np.linalg.norm(matrix_of(signed, (pixels, 1), **options), 2)
+            bound = operator.spectral_bound(tf.constant(signed))
+            assert norm * (1 - 1e-12) <= bound <= 2 * norm, (pixels, taps, stride)
+
+
+@pytest.mark.parametrize(
+    ("image_size", "options"),
+    [
+        ((5, 6), {}),
+        ((2, 1), {}),
+        ((5, 6), {"strides": (2, 3)}),
+        ((1, 2), {"strides": (4, 3)}),
+        ((7, 4), {"strides": (2, 1), "padding": "valid"}),
+        ((7, 5), {"strides": (6, 3), "padding": "valid"}),
+    ],
+)
 @pytest.mark.parametrize("order", [1.0, 3.0, np.inf])
-def test_closed_forms_of_a_convolution(image_size, order):
+def test_closed_forms_of_a_convolution(image_size, order, options):
     kernel = random_kernel(5, 3, 2, 3)
-    matrix = matrix_of(kernel, image_size)
+    matrix = matrix_of(kernel, image_size, **options)
     dual = {1.0: np.inf, np.inf: 1.0}.get(order) or order / (order - 1)
     columns, rows = np.linalg.norm(matrix, order, 0).max(), np.linalg.norm(matrix, dual, 1).max()
     for orders, expected in [((1, order), columns), ((order, np.inf), rows)]:
-        layer = layer_of(kernel, image_size, *orders)
+        layer = layer_of(kernel, image_size, *orders, **options)
         np.testing.assert_allclose(layer.norm_estimate(), expected, rtol=1e-10)
         np.testing.assert_allclose(layer.norm_bound(), expected, rtol=1e-8)
         assert layer.norm_bound() >= expected
 
 
 @pytest.mark.parametrize(
-    ("shape", "image_size", "orders"),
+    ("shape", "image_size", "orders", "options"),
     [
-        ((3, 4), None, (1.3, 1.3)),
-        ((5, 2), None, (3.0, 1.5)),
-        ((3, 3, 2, 2), (3, 2), (2.0, 4.0)),
-        ((1, 1, 2, 3), (3, 2), (3.0, 1.5)),
+        ((3, 4), None, (1.3, 1.3), {}),
+        ((5, 2), None, (3.0, 1.5), {}),
+        ((3, 3, 2, 2), (3, 2), (2.0, 4.0), {}),
+        ((1, 1, 2, 3), (3, 2), (3.0, 1.5), {}),
+        ((3, 2, 1, 2), (5, 2), (4.0, 4.0), {"strides": (2, 1)}),
+        ((2, 2, 1, 3), (4, 3), (3.0, 1.5), {"strides": (2, 2), "padding": "valid"}),
     ],
 )
-def test_mixed_norms_equal_the_maximum(shape, image_size, orders, stored_norms):
+def test_mixed_norms_equal_the_maximum(shape, image_size, orders, options, stored_norms):
     kernel = random_kernel(*shape, seed=8)
-    expected = brute_force(matrix_of(kernel, image_size), *orders)
-    layer = layer_of(kernel, image_size, *orders)
+    expected = brute_force(matrix_of(kernel, image_size, **options), *orders)
+    layer = layer_of(kernel, image_size, *orders, **options)
     layers.update_norms(layer, **TIGHT)
     stored_norms()
     np.testing.assert_allclose(layer.norm_estimate(), expected, rtol=1e-3 if image_size else 1e-4)

@@ -22,8 +22,8 @@ def named(function):
     return lambda **kwargs: keras.layers.Activation(function, **kwargs)
 
 
-def convolution(size=4):
-    stack = layers.LipschitzConv2D(2, 3), layers.LipSwish(), layers.LipschitzConv2D(1, 3)
+def convolution(size=4, **options):
+    stack = layers.LipschitzConv2D(2, 3), layers.LipSwish(), layers.LipschitzConv2D(1, 3, **options)
     return keras.Sequential([keras.Input([size, size, 1]), *stack])
 
 
@@ -57,7 +57,8 @@ def test_different_branches_have_different_programs():
     branches = [
         *(dense(), dense(9), dense(dtype="float32"), dense(use_bias=False), dense_net()),
         *(dense(activation=activation) for activation in (layers.MaxMin, named("tanh"), named("elu"))),
-        *(convolution(), convolution(5), has_condition(), has_condition(activation="tanh")),
+        *(convolution(), convolution(5), convolution(strides=(1, 2)), convolution(strides=(2, 1))),
+        *(convolution(padding="valid"), has_condition(), has_condition(activation="tanh")),
     ]
     assert len({read(branch) for branch in branches}) == len(branches)
     mixed = dense(activation=layers.MaxMin, dtype="mixed_bfloat16")

@@ -9,7 +9,7 @@ import tensorflow as tf
 from scipy.special import lambertw
 
 from tf_resflow._internal.typing import Shape
-from tf_resflow.layers.operations import CenteringOperation, Operation, of_at_most
+from tf_resflow.layers.operations import CenteringOperation, Operation, with_positions
 from tf_resflow.layers.rules import LayerRule, RuledLayer, register_rule
 from tf_resflow.layers.tracing import wide_dtype
 
@@ -128,7 +128,7 @@ class AttentionOperation(Operation):
             f"L2SelfAttention was called on inputs of shape {x.shape}, but its Lipschitz constant holds for up to "
             f"{self.num_positions} positions. Build it on the largest number of positions."
         )
-        y = self._heads(of_at_most((self.num_positions,), x, message), s)
+        y = self._heads(with_positions((1,), (self.num_positions,), x, message), s)
         center = tf.reduce_mean(y, 2, keepdims=True)
         y -= center  # a far center would cancel in the distances
         p = tf.nn.softmax(_affinities(y, y))

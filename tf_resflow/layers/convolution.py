@@ -12,16 +12,23 @@ _FEW = 4  # largest number of channels for which multiplying all taps at once is
 _SOME = 128  # largest number of channels for which a kernel with one tap is faster as a matrix product
 
 
-def convolution(x: tf.Tensor, kernel: tf.Tensor, bias: tf.Tensor | None = None) -> tf.Tensor:
-    """Computes `tf.nn.conv2d(x, kernel, 1, "SAME")` with an odd kernel, plus the bias.
+def convolution(
+    x: tf.Tensor,
+    kernel: tf.Tensor,
+    bias: tf.Tensor | None = None,
+    strides: tuple[int, int] = (1, 1),
+    padding: str = "same",
+) -> tf.Tensor:
+    """Computes `tf.nn.conv2d(x, kernel, strides, padding.upper())`, plus the bias.
 
     Convolutions on CPUs work on blocks of 8 or 16 channels, and are slow for fewer channels. For large images with
     few channels and for one tap, this function uses matrix products. In bfloat16, it then rounds the product of
-    each tap before adding the products.
+    each tap before adding the products. All this is for odd kernels, stride 1 and padding "same".
     """
     height, width, inputs, outputs = kernel.shape
-    if kernel.dtype == tf.float16 or tf.config.list_logical_devices("GPU"):
-        return _plus(tf.nn.conv2d(x, kernel, 1, "SAME"), bias)
+    is_centered = height % 2 == width % 2 == 1 and strides == (1, 1) and padding == "same"
+    if not is_centered or kernel.dtype == tf.float16 or tf.config.list_logical_devices("GPU"):
+        return _plus(tf.nn.conv2d(x, kernel, strides, padding.upper()), bias)
     if height * width == 1 and max(inputs, outputs) <= _SOME:
         return _product(x, kernel, bias)
     return _plus(_convolution(x, kernel, _mirrored(kernel)), bias)

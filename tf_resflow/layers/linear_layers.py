@@ -5,9 +5,10 @@ from collections.abc import Sequence
 from typing import Any
 
 import keras
+import numpy as np
 
 from tf_resflow._internal.typing import Shape
-from tf_resflow.layers.linear_operators import ConvolutionOperator, LinearOperator, MatrixOperator
+from tf_resflow.layers.linear_operators import Axis, ConvolutionOperator, LinearOperator, MatrixOperator
 from tf_resflow.layers.lipschitz_layer import COEFFICIENT, LipschitzLayer, LipschitzRule
 from tf_resflow.layers.operations import ConvolutionOperation, DenseOperation
 from tf_resflow.layers.rules import register_rule
@@ -76,10 +77,10 @@ class LipschitzDense(LipschitzLayer):
 
 
 class LipschitzConv2D(LipschitzLayer):
-    """`keras.layers.Conv2D` with a Lipschitz constant of at most `coefficient`: stride 1, padding "same", NHWC.
+    """`keras.layers.Conv2D` with a Lipschitz constant of at most `coefficient`, with the channels last.
 
-    The layer constrains the norm of the zero-padded convolution for the image size at build time. The norm of the
-    flattened kernel may be smaller by a factor of up to the square root of the number of taps.
+    The layer constrains the norm of the convolution with its padding and strides, for the image size at build time.
+    The norm of the flattened kernel may be smaller by a factor of up to the square root of the number of taps.
 
     ```python
     import keras
@@ -95,11 +96,34 @@ class LipschitzConv2D(LipschitzLayer):
 
     The bound also holds for smaller images. A larger image raises a ValueError if its size is static, and otherwise
     an InvalidArgumentError when the graph runs. XLA drops assertions, so compiled code needs a static image size.
+    If padding is "same", and both the stride and the kernel size are above 2, smaller images raise the same errors,
+    because TensorFlow pads them differently.
+
+    The branch of a residual block must return the shape of its input. Strides and padding "valid" are for other
+    networks, such as a classifier with a known Lipschitz constant:
+
+    ```python
+    import keras
+    import tf_resflow as resflow
+    classifier = keras.Sequential([
+        keras.Input([32, 32, 3]),
+        resflow.layers.LipschitzConv2D(8, 4, coefficient=1.0, strides=4, padding="valid"),
+        resflow.layers.LipSwish(),
+        resflow.layers.LipschitzConv2D(16, 3, coefficient=1.0, strides=2),
+        keras.layers.Flatten(),
+        resflow.layers.LipschitzDense(10, coefficient=1.0),
+    ])
+    print(f"{resflow.layers.lipschitz_constant(classifier):.1f}")
+    # 1.0
+    ```
 
     Args:
       filters: Number of output channels.
-      kernel_size: An odd integer, or a pair of odd integers.
+      kernel_size: A positive integer, or a pair of them, for the height and the width.
       coefficient: Largest norm allowed, positive.
+      strides: A positive integer, or a pair of them, for the height and the width.
+      padding: "same" (the default, unlike in Keras) or "valid". From n pixels along an axis, "same" makes
+        ceil(n / stride) output pixels, and "valid" makes ceil((n - kernel_size + 1) / stride).
       **kwargs: See `LipschitzDense`.
 
     References:
@@ -108,14 +132,22 @@ class LipschitzConv2D(LipschitzLayer):
     """
 
     def __init__(
-        self, filters: int, kernel_size: int | Sequence[int], coefficient: float = COEFFICIENT, **kwargs: Any
+        self,
+        filters: int,
+        kernel_size: int | Sequence[int],
+        coefficient: float = COEFFICIENT,
+        *,
+        strides: int | Sequence[int] = 1,
+        padding: str = "same",
+        **kwargs: Any,
     ):
         super().__init__(coefficient, **{"max_iterations": 8, **kwargs})
-        size = tuple(kernel_size) if isinstance(kernel_size, (tuple, list)) else (kernel_size, kernel_size)
-        if len(size) != 2 or any(taps % 2 == 0 for taps in size):
-            raise ValueError(f"kernel_size is {kernel_size!r}; expected an odd positive integer or a pair of them.")
+        if str(padding).lower() not in ("same", "valid"):
+            raise ValueError(f'padding is {padding!r}; expected "same" or "valid". Use one of these two.')
         self.filters = filters
-        self.kernel_size = size
+        self.kernel_size = _pair("kernel_size", kernel_size)
+        self.strides = _pair("strides", strides)
+        self.padding = padding.lower()
 
     def build(self, input_shape: Shape) -> None:
         if len(input_shape) != 4 or None in tuple(input_shape[1:]):
@@ -126,14 +158,28 @@ class LipschitzConv2D(LipschitzLayer):
         self.image_size = tuple(input_shape[1:3])
         channels = input_shape[3]
         shape = (*self.kernel_size, channels, self.filters)
-        operator: LinearOperator = ConvolutionOperator(shape, self.image_size)
-        if self.kernel_size == (1, 1):
-            operator = MatrixOperator(shape[2:], copies=float(math.prod(self.image_size)))
+        self.compute_output_shape(input_shape)  # raises an error if the kernel does not fit into the image
+        convolution = ConvolutionOperator(shape, self.image_size, strides=self.strides, padding=self.padding)
+        self.smallest_image_size = convolution.smallest_image_size
+        operator: LinearOperator = convolution
+        if convolution.has_separate_windows:
+            copies = float(math.prod(convolution.output_size))
+            operator = MatrixOperator((math.prod(shape[:3]), self.filters), copies=copies)
         self._build(shape, operator)
         self.input_spec = keras.layers.InputSpec(ndim=4, axes={-1: channels})
 
     def compute_output_shape(self, input_shape: Shape) -> tuple[int | None, ...]:
-        return (*input_shape[:-1], self.filters)
+        image_size = tuple(input_shape[1:3])
+        output_size: list[int | None] = []
+        for pixels, taps, stride in zip(image_size, self.kernel_size, self.strides, strict=True):
+            num_windows = None if pixels is None else Axis(pixels, taps, stride, self.padding).num_windows
+            output_size.append(num_windows)
+        if any(num_windows is not None and num_windows < 1 for num_windows in output_size):
+            raise ValueError(
+                f"Layer '{self.name}' has kernel_size={self.kernel_size} and padding='valid', but images of "
+                f"{image_size} pixels. The kernel must fit into the image. Use a smaller kernel or padding='same'."
+            )
+        return (input_shape[0], *output_size, self.filters)
 
 
 @register_rule(LipschitzDense)
@@ -145,4 +191,16 @@ class _LipschitzDenseRule(LipschitzRule):
 @register_rule(LipschitzConv2D)
 class _LipschitzConv2DRule(LipschitzRule):
     def operation(self, layer, site):
-        return ConvolutionOperation(site.dtype, layer.image_size)
+        sizes = layer.smallest_image_size, layer.image_size
+        return ConvolutionOperation(site.dtype, *sizes, layer.strides, layer.padding)
+
+
+def _pair(name, value):
+    """Returns the height and the width of a kernel size or of strides."""
+    pair = tuple(value) if isinstance(value, (tuple, list)) else (value, value)
+    if len(pair) != 2 or not all(isinstance(size, (int, np.integer)) and size > 0 for size in pair):
+        raise ValueError(
+            f"{name} is {value!r}; expected a positive integer or a pair of them. Use, for example, {name}=2 or "
+            f"{name}=(2, 1) for the height and the width."
+        )
+    return tuple(map(int, pair))

@@ -1,8 +1,8 @@
-"""Linear operators whose norms the layers constrain: a matrix, and a zero-padded convolution."""
+"""Linear operators whose norms the layers constrain: a matrix, and a convolution."""
 
 import dataclasses
 import math
-from typing import TypeAlias
+from typing import NamedTuple, TypeAlias
 
 import numpy as np
 import tensorflow as tf
@@ -110,34 +110,118 @@ class MatrixOperator(_Operator):
         return _root_of_largest(tf.linalg.eigvalsh(self.gram(kernel)))
 
 
+class Axis(NamedTuple):
+    """The height or the width of a convolution: a window of `taps` pixels that moves by `stride` pixels.
+
+    Padding is as in TensorFlow. If "same" needs an odd number of zeros, one more is added after the image.
+    """
+
+    pixels: int
+    taps: int
+    stride: int
+    padding: str
+
+    @property
+    def num_windows(self) -> int:
+        """The number of output pixels, which is not positive if the window is larger than an unpadded image."""
+        num_starts = self.pixels if self.padding == "same" else self.pixels - self.taps + 1
+        return -(-num_starts // self.stride)
+
+    @property
+    def num_zeros(self) -> int:
+        return max(0, self.last_start + self.taps - self.pixels)
+
+    @property
+    def num_zeros_before(self) -> int:
+        return self.num_zeros // 2
+
+    @property
+    def last_start(self) -> int:
+        """The first pixel of the last window, counted from the first zero."""
+        return (self.num_windows - 1) * self.stride
+
+    @property
+    def effective_taps(self) -> slice:
+        """The taps that meet a pixel of the image in some window. Without the other taps, padding is the same."""
+        first = max(0, self.num_zeros_before - self.last_start)
+        return slice(first, min(self.taps, self.num_zeros_before + self.pixels))
+
+    @property
+    def fewest_pixels(self) -> int:
+        """The smallest image size from which on no norm exceeds that for `pixels`.
+
+        The matrix for a smaller image is a block of the matrix for `pixels` if its windows coincide with windows of
+        the larger image, up to a shift. With padding "same", all do for strides 1 and 2 and for at most two taps.
+        """
+        if self.padding == "valid":
+            return self.taps
+        return self.pixels if self.stride > 2 and self.taps > 2 else 1
+
+    @property
+    def num_blocks(self) -> int:
+        """The smallest period, in blocks of `stride` pixels, at which no tap wraps around to another pixel.
+
+        The windows cover `num_windows - 1 + blocks_of_window` blocks. On the torus, the blocks of zeros before the
+        image coincide with blocks of zeros after the image, of which there are at least as many.
+        """
+        blocks_of_window = -(-self.taps // self.stride)
+        blocks_of_zeros = self.num_zeros_before // self.stride
+        return self.num_windows - 1 + blocks_of_window - blocks_of_zeros
+
+
+@dataclasses.dataclass(frozen=True)
 class ConvolutionOperator(_Operator):
-    """A convolution with stride 1, zero padding and an odd kernel `[kh, kw, inputs, outputs]`."""
+    """A convolution with a kernel `[kh, kw, inputs, outputs]`."""
+
+    strides: tuple[int, int] = (1, 1)
+    padding: str = "same"
+
+    @property
+    def output_size(self) -> tuple[int, ...]:
+        return tuple(axis.num_windows for axis in self._axes(self.shape))
+
+    @property
+    def output_shape(self) -> tuple[int, ...]:
+        return (*self.output_size, self.shape[-1])
+
+    @property
+    def smallest_image_size(self) -> tuple[int, ...]:
+        """The size of the smallest images for which the norm is at most the norm for `image_size`."""
+        return tuple(axis.fewest_pixels for axis in self._axes(self.shape))
+
+    @property
+    def has_separate_windows(self) -> bool:
+        """Whether each window covers pixels of the image only, and shares no pixel with another window."""
+        return all(axis.taps <= axis.stride and axis.num_zeros == 0 for axis in self._axes(self.shape))
 
     def matvec(self, kernel: tf.Tensor, v: tf.Tensor) -> tf.Tensor:
-        return tf.nn.conv2d(v, kernel, 1, "SAME")
+        return tf.nn.conv2d(v, kernel, self.strides, self.padding.upper())
 
     def rmatvec(self, kernel: tf.Tensor, u: tf.Tensor) -> tf.Tensor:
-        return tf.nn.conv2d_transpose(u, kernel, [u.shape[0], *self.vector_shape], 1, "SAME")
+        shape = [u.shape[0], *self.image_size, kernel.shape[2]]
+        return tf.nn.conv2d_transpose(u, kernel, shape, self.strides, self.padding.upper())
 
     def outer(self, v: tf.Tensor, u: tf.Tensor) -> tf.Tensor:
         """Returns the gradient of <u, W v> in the kernel."""
-        return tf.compat.v1.nn.conv2d_backprop_filter(v, self.shape, u, [1, 1, 1, 1], "SAME")
+        strides = [1, *self.strides, 1]
+        return tf.compat.v1.nn.conv2d_backprop_filter(v, self.shape, u, strides, self.padding.upper())
 
     def row_sums(self, kernel: tf.Tensor) -> tf.Tensor:
-        return self.matvec(tf.reduce_sum(kernel, 2, keepdims=True), self._ones(kernel.dtype))
+        ones = tf.ones([1, *self.image_size, 1], kernel.dtype)
+        return self.matvec(tf.reduce_sum(kernel, 2, keepdims=True), ones)
 
     def column_sums(self, kernel: tf.Tensor) -> tf.Tensor:
-        return self.rmatvec(tf.reduce_sum(kernel, 3, keepdims=True), self._ones(kernel.dtype))
+        ones = tf.ones([1, *self.output_size, 1], kernel.dtype)
+        return self.rmatvec(tf.reduce_sum(kernel, 3, keepdims=True), ones)
 
-    def _ones(self, dtype):
-        return tf.ones([1, *self.image_size, 1], dtype)
+    def _axes(self, kernel_shape):
+        sizes = zip(self.image_size, kernel_shape[:2], self.strides, strict=True)
+        return [Axis(*size, self.padding) for size in sizes]
 
     def effective_kernel(self, kernel: tf.Tensor) -> tf.Tensor:
-        """Returns the taps that connect two pixels of the image. On a small image, some taps never do."""
-        top, left = (
-            max(0, (taps + 1) // 2 - pixels) for taps, pixels in zip(self.shape[:2], self.image_size, strict=True)
-        )
-        return kernel[top : kernel.shape[0] - top, left : kernel.shape[1] - left]
+        """Returns the taps that connect two pixels. On a small image, some taps never do."""
+        rows, columns = (axis.effective_taps for axis in self._axes(kernel.shape))
+        return kernel[rows, columns]
 
     def spectral_bound(self, kernel: tf.Tensor) -> tf.Tensor:
         """Returns ||W||_2 if the smaller side has at most 4,096 dimensions, else a bound from Fourier symbols.
@@ -153,23 +237,34 @@ class ConvolutionOperator(_Operator):
             return _root_of_largest(tf.linalg.eigvalsh(gram))
         return tf.constant(math.sqrt(eigenvalue_bound(gram.numpy())), tf.float64)
 
-    def _torus(self, kernel):
-        """Returns the smallest periods at which no tap wraps around from one pixel of the image to another."""
-        return [pixels + taps // 2 for pixels, taps in zip(self.image_size, kernel.shape[:2], strict=True)]
+    def _kernel_of_blocks(self, kernel):
+        """Returns the kernel of the convolution with stride 1 whose input channels are blocks of `strides` pixels.
 
-    def _gram_of_symbols(self, kernel, rows):
-        """Returns the Gram matrices of the Fourier symbols of a periodic convolution on the `_torus`.
+        It has the same matrix, except for the order of the inputs.
+        """
+        height, width = self.strides
+        inputs, outputs = kernel.shape[2:]
+        padding = [[0, -kernel.shape[0] % height], [0, -kernel.shape[1] % width], [0, 0], [0, 0]]
+        kernel = tf.pad(kernel, padding)
+        rows, columns = kernel.shape[0] // height, kernel.shape[1] // width
+        blocks = tf.reshape(kernel, [rows, height, columns, width, inputs, outputs])
+        blocks = tf.transpose(blocks, [0, 2, 1, 3, 4, 5])
+        return tf.reshape(blocks, [rows, columns, height * width * inputs, outputs])
 
-        The zero-padded convolution is a compression of the periodic one, whose norm is the largest norm of its
-        symbols. At the frequency w, sum_ab e^(-i <w, a - b>) K_a K_b' is a Gram matrix. The result has the
-        frequencies of the given rows, one of each two conjugate ones.
+    def _gram_of_symbols(self, kernel, torus, rows):
+        """Returns the Gram matrices of the Fourier symbols of a periodic convolution with stride 1.
+
+        If no tap wraps around on the torus from one pixel of the image to another, the convolution of the image is
+        a compression of the periodic one, whose norm is the largest norm of its symbols. At the frequency w,
+        sum_ab e^(-i <w, a - b>) K_a K_b' is a Gram matrix. The result has the frequencies of the given rows, one of
+        each two conjugate ones.
 
         References:
           Sedghi, Gupta and Long, "The singular values of convolutional layers" (2019).
         """
         if kernel.shape[2] > kernel.shape[3]:
             kernel = tf.transpose(kernel, [0, 1, 3, 2])
-        height, width = self._torus(kernel)
+        height, width = torus
         size = kernel.shape[2]
         a, b = np.divmod(np.arange(kernel.shape[0] * kernel.shape[1]), kernel.shape[1])
         columns = np.reshape(np.arange(width // 2 + 1), [-1, 1])
@@ -183,11 +278,14 @@ class ConvolutionOperator(_Operator):
 
     def _fourier_bound(self, kernel):
         """Returns an upper bound of ||W||_2, the largest norm of the Fourier symbols."""
+        torus = [axis.num_blocks for axis in self._axes(kernel.shape)]
+        kernel_of_blocks = self._kernel_of_blocks(kernel)
 
         def largest_eigenvalue(row):
-            return tf.reduce_max(tf.math.real(tf.linalg.eigvalsh(self._gram_of_symbols(kernel, row))))
+            gram = self._gram_of_symbols(kernel_of_blocks, torus, row)
+            return tf.reduce_max(tf.math.real(tf.linalg.eigvalsh(gram)))
 
-        rows = tf.range(self._torus(kernel)[0])
+        rows = tf.range(torus[0])
         return _root_of_largest(tf.map_fn(largest_eigenvalue, rows, fn_output_signature=tf.float64))
 
 

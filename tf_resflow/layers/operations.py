@@ -80,17 +80,24 @@ class DenseOperation(_LinearOperation):
 
 @dataclasses.dataclass(frozen=True)
 class ConvolutionOperation(_LinearOperation):
-    """A convolution with stride 1 and zero padding, for images up to the size for which its norm is known."""
+    """A convolution of images of the sizes for which its norm is known."""
 
-    image_size: tuple[int, int]
+    smallest_image_size: tuple[int, ...]
+    image_size: tuple[int, ...]
+    strides: tuple[int, int]
+    padding: str
 
     def __call__(self, inputs, weights):
-        kernel, *bias = weights
+        (x,) = inputs
+        kernel, *biases = weights
+        bias = biases[0] if biases else None
         message = (
-            "A Lipschitz convolution was called on images larger than those it was built for. Its norm is "
-            f"constrained for images of up to {self.image_size} pixels. Build it on the largest image."
+            f"A Lipschitz convolution was called on images of {tuple(x.shape[1:3])} pixels. Its norm is "
+            f"constrained for images from {self.smallest_image_size} up to {self.image_size} pixels. Build it on "
+            "the largest image, or resize the images."
         )
-        return convolution(of_at_most(self.image_size, inputs[0], message), kernel, *bias)
+        x = with_positions(self.smallest_image_size, self.image_size, x, message)
+        return convolution(x, kernel, bias, self.strides, self.padding)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -251,17 +258,20 @@ class OpaqueOperation(Operation):
             return self.function(inputs)
 
 
-def of_at_most(sizes: tuple[int, ...], x: tf.Tensor, message: str) -> tf.Tensor:
-    """Returns x `[batch, *positions, channels]`. Raises an error if there are more positions than `sizes`.
+def with_positions(smallest: tuple[int, ...], largest: tuple[int, ...], x: tf.Tensor, message: str) -> tf.Tensor:
+    """Returns x `[batch, *positions, channels]`. Raises an error if there are too few or too many positions.
 
     The error is a ValueError for static sizes, and otherwise an InvalidArgumentError when the graph runs.
     """
     positions = x.shape[1:-1]
-    if any(size is not None and size > largest for size, largest in zip(positions, sizes, strict=True)):
+    limits = zip(positions, smallest, largest, strict=True)
+    if any(size is not None and not low <= size <= high for size, low, high in limits):
         raise ValueError(message)
     if positions.is_fully_defined():
         return x
-    with tf.control_dependencies([tf.debugging.assert_less_equal(tf.shape(x)[1:-1], sizes, message)]):
+    sizes = tf.shape(x)[1:-1]
+    nearest = tf.clip_by_value(sizes, smallest, largest)
+    with tf.control_dependencies([tf.debugging.assert_equal(sizes, nearest, message)]):
         return tf.identity(x)
 
 
