@@ -27,7 +27,7 @@ import os
 import lazy_loader
 
 from tf_resflow._internal.extras import check_backend
-from tf_resflow._internal.registration import register_names
+from tf_resflow.registration import register_names
 
 check_backend(os.environ.get("KERAS_BACKEND", "tensorflow"))
 register_names()
