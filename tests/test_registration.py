@@ -2,13 +2,14 @@
 
 import importlib
 import pkgutil
+import subprocess
 import sys
 import types
 
 import keras
 
 import tf_resflow
-from tf_resflow._internal import registration
+from tf_resflow import registration
 
 
 def registered():
@@ -52,6 +53,18 @@ def test_a_name_stands_for_its_class():
     assert len(registry) == len([*registration._NAMES.split(), *registration._REMOVED])
     estimator = registry["tf_resflow>Exact"].from_config({})
     assert estimator == tf_resflow.logdet.Exact()
+
+
+def test_the_format_of_exports_is_registered():
+    """It is known without an import of the application that writes it."""
+    code = """
+import sys
+import tf_resflow
+from tf_resflow.models.export_formats import EXPORT_FORMATS
+assert list(EXPORT_FORMATS) == ["tf_saved_model"]
+assert not {"keras", "tensorflow", "tf_resflow.serving", "tf_resflow.models.flow_model"} & sys.modules.keys()
+"""
+    subprocess.run([sys.executable, "-c", code], check=True)
 
 
 def test_a_class_that_was_removed_is_named(refused):

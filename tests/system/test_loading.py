@@ -1,6 +1,7 @@
 """Files load in a process that has only imported the library, with `resflow.load` and with Keras."""
 
 import pickle
+import shutil
 
 import keras
 import numpy as np
@@ -8,7 +9,7 @@ import pytest
 import tensorflow_probability as tfp
 
 import tf_resflow as resflow
-from tf_resflow._internal import registration
+from tf_resflow import registration
 from tf_resflow.models.keras_training import KerasTraining
 
 X = np.random.default_rng(0).normal(size=[32, 2]).astype("float32")
@@ -28,7 +29,7 @@ import sys
 import tf_resflow
 assert "keras" not in sys.modules and not [name for name in sys.modules if name.startswith("tensorflow")]
 import keras
-from tf_resflow._internal.registration import _NAMES
+from tf_resflow.registration import _NAMES
 assert "tensorflow_probability" not in sys.modules
 registry = keras.saving.get_custom_objects()
 assert not [name for name in _NAMES.split() if isinstance(registry[f"tf_resflow>{name}"], type)]
@@ -126,6 +127,17 @@ def test_all_models_are_tested():
     kinds = [kind for kind in keras.saving.get_custom_objects().values() if isinstance(kind, type)]
     models = {kind.__name__ for kind in kinds if issubclass(kind, KerasTraining) and kind is not KerasTraining}
     assert {name for name in models if name in registration._NAMES.split()} <= set(FILES)
+
+
+def test_loaded_models_are_exported_in_a_new_process(tmp_path, process):
+    """`export` needs no other import than those that load the model."""
+    path = tmp_path / "file.keras"
+    of_classifier(str(path))
+    for load in (KERAS, KERAS_FIRST, RESFLOW):
+        export = "\nimport sys\nloaded.export(sys.argv[1], signatures=['classify'], verbose=False)"
+        process("-c", load.format(path=str(path)) + export, tmp_path / "served", check=True)
+        assert (tmp_path / "served" / "signatures.json").exists()
+        shutil.rmtree(tmp_path / "served")
 
 
 def test_all_names_in_a_new_process(process):

@@ -22,6 +22,7 @@ from tf_resflow.layers.precision import leaves
 from tf_resflow.models.averaging import AverageWeights
 from tf_resflow.models.condition import Condition
 from tf_resflow.models.data_space import DataSpace
+from tf_resflow.models.export_formats import EXPORT_FORMATS
 from tf_resflow.models.saving import SavedSettings
 from tf_resflow.models.step import train_step, weigh
 from tf_resflow.models.summary import summary_rows
@@ -153,20 +154,12 @@ class KerasTraining(Serializable, SavedSettings, keras.Model):
         The `settings` are those of `tf_resflow.serving.export`, which explains the signatures and writes numbered
         versions. To get TFLite or ONNX, convert the SavedModel as in the guide "Serve".
         """
-        if format != "tf_saved_model":
+        if format not in EXPORT_FORMATS:
             raise ValueError(
                 f"format is {format!r}, but {type(self).__name__}.export writes only 'tf_saved_model'. Convert the "
                 "SavedModel to TFLite or ONNX as in the guide 'Serve'."
             )
-        unsupported = {"input_signature", "version"} & settings.keys()
-        if unsupported:
-            raise ValueError(
-                f"Got {', '.join(unsupported)}. Choose signatures by name, as in signatures=['encode'], and write "
-                "numbered versions with tf_resflow.serving.export(model, export_dir)."
-            )
-        from tf_resflow.serving.exporter import export_to  # imported here because it imports models
-
-        export_to(self, filepath, **settings)
+        EXPORT_FORMATS[format](self, filepath, **settings)
         if verbose or verbose is None:
             print(f"Saved artifact at {filepath}. signatures.json describes its signatures.")
 

@@ -127,8 +127,15 @@ def export_to(model: KerasTraining, path: str | os.PathLike[str], **settings: An
     """Exports a model to `path` itself, and replaces the files of an earlier export. See `export` for the rest.
 
     Raises:
-      ValueError: If `path` has files, but no SavedModel, so that its README.md would be lost.
+      ValueError: If `path` has files, but no SavedModel, so that its README.md would be lost, or if the settings
+        contain a `version` or an `input_signature`, which is a setting of `keras.Model.export`.
     """
+    unsupported = {"input_signature", "version"} & settings.keys()
+    if unsupported:
+        raise ValueError(
+            f"Got {', '.join(unsupported)}. Choose signatures by name, as in signatures=['encode'], and write "
+            "numbered versions with tf_resflow.serving.export(model, export_dir)."
+        )
     path = pathlib.Path(path).expanduser().absolute()
     if path.is_file() or (path.exists() and any(path.iterdir()) and not (path / "saved_model.pb").exists()):
         raise ValueError(f"{path} has files, but no SavedModel. Export to a new folder, such as {path / 'served'}.")
@@ -222,11 +229,8 @@ def warmup_requests(
     the same functions.
     """
     sizes = sorted({min(size, max_batch or size) for size in _WARMUP_SIZES})
-    requests = []
-    for name, specs in inputs.items():
-        if all(spec.shape.rank for spec in specs):
-            requests += [(name, _zeros(specs, size)) for size in sizes]
-    return requests
+    batched = {name: specs for name, specs in inputs.items() if all(spec.shape.rank for spec in specs)}
+    return [(name, _zeros(specs, size)) for name, specs in batched.items() for size in sizes]
 
 
 def _zeros(specs, size):

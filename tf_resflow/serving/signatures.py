@@ -176,9 +176,8 @@ class Signatures:
         x, solutions = bijectors.inverse_with_solutions(
             self.model.flow, tf.identity(z), atol=self.inverse_atol, **arguments
         )
-        converged = tf.fill(tf.shape(z)[:1], True)
-        for solution in solutions:
-            converged &= solution.converged
+        all_true = tf.fill(tf.shape(z)[:1], True)  # a flow without residual blocks has no solutions
+        converged = functools.reduce(tf.logical_and, [solution.converged for solution in solutions], all_true)
         return {"x": self.model.data_space.to_data(x), "converged": converged}
 
     def _examples(self, x, condition=None):

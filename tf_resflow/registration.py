@@ -1,8 +1,13 @@
-"""Registers the classes of files with Keras by name, before their modules are imported.
+"""Registers the classes of files and the formats of exports by name, before their modules are imported.
 
 Keras looks up the classes of a file in its registry, and imports no packages except its own. So
 `import tf_resflow` adds the names of the classes to the registry, at once or when Python imports Keras. The object
 that stands for a class imports its module when Keras uses it.
+
+`FlowModel.export` looks up its format in `EXPORT_FORMATS`, and imports no application. So `import tf_resflow` adds
+the format. The function that writes it imports its module when it is called.
+
+This module belongs to neither the library nor the applications, because it imports both.
 """
 
 import functools
@@ -14,6 +19,7 @@ from importlib import machinery
 from typing import Any
 
 from tf_resflow._internal import functions
+from tf_resflow.models.export_formats import EXPORT_FORMATS
 
 _PACKAGE = "tf_resflow"
 _REGISTRY = "keras.saving"
@@ -28,12 +34,19 @@ _NAMES = """
     _Activation _Estimator _Frozen _PathDerivative _RandomLength _SeriesEstimator _SmoothActivation _Swish
 """
 _REMOVED = ["AdaptiveSeries"]  # classes that files of earlier versions may contain
-_MODULES = ["flows.classifier", "models.hybrid_model", "models.optimizers"]
-_MODULES += ["sbi.likelihood_estimator", "sbi.posterior_estimator", "vi.path_derivatives"]
+_MODULES = [
+    "flows.classifier",
+    "models.hybrid_model",
+    "models.optimizers",
+    "sbi.likelihood_estimator",
+    "sbi.posterior_estimator",
+    "vi.path_derivatives",
+]
 
 
 def register_names() -> None:
-    """Registers the names with Keras: now, or when Keras is imported."""
+    """Registers the format of exports now, and the classes now or when Keras is imported."""
+    EXPORT_FORMATS["tf_saved_model"] = _write_saved_model
     if _REGISTRY in sys.modules:
         _register(sys.modules[_REGISTRY])
     elif not any(isinstance(finder, _AfterKeras) for finder in sys.meta_path):
@@ -63,12 +76,9 @@ def _register(saving):
     for function in (functions._relu, functions.compressed):
         saving.register_keras_serializable(_PACKAGE)(function)
     registry = saving.get_custom_objects()
-    for name in _REMOVED:
-        refuse = functools.partial(_refuse, name)
-        registry.setdefault(f"{_PACKAGE}>{name}", types.SimpleNamespace(from_config=refuse))
-    for name in _NAMES.split():
-        key = f"{_PACKAGE}>{name}"
-        registry.setdefault(key, types.SimpleNamespace(from_config=functools.partial(_from_config, key)))
+    loaders = dict.fromkeys(_REMOVED, _refuse) | dict.fromkeys(_NAMES.split(), _from_config)
+    for name, load in loaders.items():
+        registry.setdefault(f"{_PACKAGE}>{name}", types.SimpleNamespace(from_config=functools.partial(load, name)))
 
 
 def _refuse(name: str, config: Mapping[str, Any]) -> Any:
@@ -78,8 +88,14 @@ def _refuse(name: str, config: Mapping[str, Any]) -> Any:
     )
 
 
-def _from_config(key: str, config: Mapping[str, Any]) -> Any:
+def _from_config(name: str, config: Mapping[str, Any]) -> Any:
     """Imports the modules with registered classes, and returns an object of one of these classes."""
     for module in _MODULES:
         importlib.import_module(f"{_PACKAGE}.{module}")
-    return sys.modules[_REGISTRY].get_custom_objects()[key].from_config(config)
+    return sys.modules[_REGISTRY].get_custom_objects()[f"{_PACKAGE}>{name}"].from_config(config)
+
+
+def _write_saved_model(model: Any, path: Any, **settings: Any) -> None:
+    from tf_resflow.serving.exporter import export_to  # imported here because it imports TensorFlow
+
+    export_to(model, path, **settings)
