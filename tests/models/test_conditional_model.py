@@ -321,6 +321,7 @@ def test_wrong_arguments_of_fit(data, refused):
         ("examples and their conditions or labels", model, [x, c], {"validation_data": (x,)}),
         ("class_weight, but no labels. Give sample_weight", model, [x, c], {"class_weight": {0: 1.0}}),
         ("class_weight, but no labels. Give sample_weight", plain, [x], {"class_weight": {0: 1.0}}),
-        ("(?i)shape", model, [x, c], {"sample_weight": np.ones([16, 2], "float32")}),
+        (r"has the shape \(.*2\). Pass one number", model, [x, c], {"sample_weight": np.ones([16, 2], "float32")}),
+        (r"has the shape \(.*3\). Pass one number", plain, [x], {"sample_weight": np.ones([16, 3], "float32")}),
     ]:
         refused(message, which.fit, *arguments, verbose=0, error=errors, **options)

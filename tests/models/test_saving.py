@@ -49,6 +49,45 @@ class Two(One):
     pass
 
 
+register = keras.saving.register_keras_serializable("tests")
+
+
+@register
+class StrongModel(resflow.FlowModel):
+    def __init__(self, *args, strength=0.1, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.strength = strength
+
+
+@register
+class StrongBlock(bijectors.ResidualBlock):
+    def __init__(self, branch, strength, **kwargs):
+        super().__init__(
+            keras.Sequential([keras.Input([2]), branch]), **kwargs
+        )  # not the branch that it was called with
+        self.strength = strength
+
+
+@register
+class StrongEstimator(resflow.logdet.Exact):
+    def __init__(self, strength=0.1):
+        object.__setattr__(self, "strength", strength)
+
+
+@register
+class StrongSolver(resflow.solvers.Anderson):
+    def __init__(self, strength=0.1, **kwargs):
+        super().__init__(**kwargs)
+        object.__setattr__(self, "strength", strength)
+
+
+@register
+class StrongDense(resflow.layers.LipschitzDense):
+    def __init__(self, units, strength=0.1):
+        super().__init__(units, 0.9)
+        self.strength = strength
+
+
 def coupling(layer=None, inputs=(1,), order=1, **options):
     x = [keras.Input([size]) for size in inputs]
     parts = [*x, keras.layers.Dense(1, activation="relu")(x[0])][::order]
@@ -343,6 +382,46 @@ def test_custom_bijectors(tmp_path, refused):
         model = flow_of(Spread(2.0))
         assert keras_file(model, tmp_path).flow.bijectors[0].parameters["std"] == 2.0
     refused("Could not locate class 'Spread'", resflow.load, path, error=TypeError)
+
+
+def strong_model(strength=0.7):
+    branch = keras.Sequential([keras.Input([2]), StrongDense(2, strength=0.2)])
+    settings = {"log_det_estimator": StrongEstimator(0.3), "inverse_solver": StrongSolver(0.4, max_iterations=7)}
+    return StrongModel(
+        bijectors.Flow([StrongBlock(branch, 0.5, lipschitz_constant=0.9, **settings)]), 2, strength=strength
+    )
+
+
+def arguments_of_subclasses(model):
+    (block,) = model.flow.bijectors
+    settings = block.parameters
+    dense = block.branch.layers[0].layers[0]
+    objects = (model, block, settings["log_det_estimator"], settings["inverse_solver"], dense)
+    return [value.strength for value in objects], settings["inverse_solver"].max_iterations
+
+
+@pytest.mark.parametrize("form", [pickle, copy, None])
+def test_arguments_of_subclasses(form, tmp_path):
+    """The arguments of subclasses are saved as they were passed, and a view has them, too."""
+    model = strong_model()
+    if form is pickle:
+        loaded = pickle.loads(pickle.dumps(model))
+    elif form is copy:
+        loaded = copy.deepcopy(model)
+    else:
+        model.save(tmp_path / "model.keras")
+        loaded = keras.models.load_model(tmp_path / "model.keras")
+    assert arguments_of_subclasses(loaded) == ([0.7, 0.5, 0.3, 0.4, 0.2], 7)
+    assert loaded.flow.bijectors[0].copy(name="view").strength == 0.5
+    x = np.ones([1, 2], np.float32)
+    np.testing.assert_allclose(loaded.log_prob(x), model.log_prob(x), rtol=1e-6)
+
+
+@pytest.mark.parametrize("strength", [lambda x: x, object()])
+def test_an_argument_without_a_config(strength, tmp_path):
+    with pytest.raises(ValueError, match="StrongModel cannot be saved, because its argument 'strength'"):
+        strong_model(strength).save(tmp_path / "model.keras")
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize(("old", "new"), [

@@ -1,6 +1,7 @@
 """Keras configs for bijectors, estimators and solvers, including TFP's bijectors and distributions."""
 
 import dataclasses
+import functools
 import inspect
 import re
 import types
@@ -115,8 +116,22 @@ class Serializable:
 
     The arguments are the fields of a dataclass, or the attribute `parameters`. Classes in this library are
     registered when they are defined. Other classes need the decorator
-    `@keras.saving.register_keras_serializable()`.
+    `@keras.saving.register_keras_serializable()`. The arguments that their constructors were called with are
+    recorded, so a subclass with more arguments needs no `get_config`.
     """
+
+    _call: functools.partial | None = (
+        None  # the call of a constructor outside the library; tf.Module looks into tuples
+    )
+
+    def __new__(cls, *args: Any, **kwargs: Any) -> Any:
+        new = super().__new__
+        instance = new(cls) if new is object.__new__ else new(cls, *args, **kwargs)
+        constructing = _definers(cls, "__init__")[0]
+        is_outside = issubclass(constructing, Serializable) and not _is_ours(constructing)
+        if is_outside and _is_ours(_definers(cls, "get_config")[0]):
+            object.__setattr__(instance, "_call", functools.partial(cls, *args, **kwargs))
+        return instance
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -127,7 +142,7 @@ class Serializable:
         """Returns the constructor arguments as a Keras config."""
         check_registered(self)
         with object_sharing():
-            return serialize(constructor_arguments(self))
+            return serialize_arguments(self, constructor_arguments(self))
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any]) -> Any:
@@ -159,10 +174,15 @@ class SerializableLayer(Serializable, keras.layers.Layer):
         config = super(Serializable, self).get_config()
         for kind in reversed(type(self).__mro__):
             if _is_ours(kind) and "__init__" in vars(kind):
-                for name in list(inspect.signature(kind).parameters)[:-1]:  # the last one is **kwargs
+                for name in list(inspect.signature(vars(kind)["__init__"]).parameters)[
+                    1:-1
+                ]:  # the last one is **kwargs
                     value = getattr(self, name)
                     config[name] = value if isinstance(value, keras.Layer) else serialize(value)
-        return config
+        arguments = as_called(self, config)
+        recorded = {name: value for name, value in arguments.items() if value is not config.get(name)}
+        without_layers = {name: value for name, value in recorded.items() if not isinstance(value, keras.Layer)}
+        return arguments | serialize_arguments(self, without_layers)
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any]) -> Any:
@@ -171,18 +191,67 @@ class SerializableLayer(Serializable, keras.layers.Layer):
         return super(Serializable, cls).from_config(values)
 
 
+def serialize_arguments(value, arguments):
+    """Returns the configs of the constructor arguments of an object. Errors name arguments that have none."""
+    configs = {}
+    for name, argument in arguments.items():
+        try:
+            configs[name] = serialize(argument)
+        except (NotImplementedError, TypeError, ValueError) as error:
+            if value._call is None:  # the error names a class or function that the user passed
+                raise
+            raise ValueError(
+                f"{type(value).__name__} cannot be saved, because its argument {name!r} has no Keras config: "
+                f"{error} Alternatively, define get_config and from_config in the class."
+            ) from error
+    return configs
+
+
 def constructor_arguments(value):
     """Returns the constructor arguments of an object."""
     if dataclasses.is_dataclass(value):
-        return {field.name: getattr(value, field.name) for field in dataclasses.fields(value) if field.init}
+        fields = [field for field in dataclasses.fields(value) if field.init]
+        return as_called(value, {field.name: getattr(value, field.name) for field in fields})
     if not hasattr(value, "parameters"):
         raise TypeError(f"{type(value).__name__} has no Keras config. Define its method get_config.")
+    if getattr(value, "_call", None) is not None:
+        return as_called(value, value.parameters)
     defaults = {key: known.default for key, known in inspect.signature(type(value).__init__).parameters.items()}
     return {
         key: argument
         for key, argument in value.parameters.items()
         if key in defaults and not (callable(argument) and argument is defaults[key])
     }
+
+
+def as_called(value, arguments):
+    """Returns the `arguments` of an object, or those of its recorded call if its class is outside the library.
+
+    A constructor outside the library may have more arguments than its base class, and may pass on other values than
+    it gets. The arguments that it names are therefore the recorded ones. Of those that it passes on as `*args` and
+    `**kwargs`, the base class knows the current values.
+    """
+    call = value._call
+    if call is None:
+        return arguments
+    constructing, base, *_ = _definers(type(value), "__init__")
+    bound = inspect.signature(constructing.__init__).bind(value, *call.args, **call.keywords)
+    names_of_base = list(inspect.signature(base.__init__).parameters)[1:]
+    result: dict[str, Any] = {}
+    for name, argument in list(bound.arguments.items())[1:]:
+        kind = bound.signature.parameters[name].kind
+        if kind is inspect.Parameter.VAR_KEYWORD:
+            result |= {key: arguments.get(key, passed) for key, passed in argument.items()}
+        elif kind is inspect.Parameter.VAR_POSITIONAL:
+            result |= {key: arguments[key] for key, _ in zip(names_of_base, argument, strict=False)}
+        else:
+            result[name] = argument
+    return result
+
+
+def _definers(kind, name):
+    """Returns the class and its base classes that define a method, in the order of resolution."""
+    return [base for base in kind.__mro__ if name in vars(base)]
 
 
 def _with_dtype(value):

@@ -23,7 +23,7 @@ from tf_resflow._internal.private_api import (
     without_retracing_warnings,
 )
 from tf_resflow._internal.seeds import stateless_seed
-from tf_resflow._internal.serialization import Serializable, deserialize, serialize
+from tf_resflow._internal.serialization import Serializable, as_called, deserialize, serialize
 from tf_resflow.bijectors.networks import (
     Networks,
     check_event,
@@ -174,6 +174,11 @@ class FlowBijector(Serializable, tfb.Bijector):
                 "calling super().__init__(...)."
             )
         super().__setattr__(name, value)
+
+    @property
+    def parameters(self) -> dict[str, Any]:
+        """The arguments of the constructor, as the class of the bijector accepts them."""
+        return as_called(self, super().parameters)
 
     def __reduce__(self):
         return _with_values, (serialize(self), [variable.numpy() for variable in self.variables])

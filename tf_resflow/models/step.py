@@ -4,6 +4,7 @@ import contextlib
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
 import tensorflow as tf
 
 from tf_resflow import layers
@@ -75,10 +76,19 @@ def _check_owned(model, variables):
 
 
 def weigh(losses: Mapping[str, tf.Tensor], objective: str, weights: TensorLike | None) -> dict[str, tf.Tensor]:
-    """Multiplies the objective, one of the losses `[batch]`, by weights `[batch]` or `[batch, 1]`."""
+    """Multiplies the objective, one of the losses `[batch]`, by weights `[batch]` or `[batch, 1]`.
+
+    Raises:
+      ValueError: If the weights have another shape.
+    """
     if weights is None:
         return dict(losses)
     loss = losses[objective]
+    shape = tf.TensorShape(np.shape(weights))
+    if not any(shape.is_compatible_with(expected) for expected in (loss.shape, [*loss.shape, 1])):
+        raise ValueError(
+            f"sample_weight of a batch has the shape {shape}. Pass one number for each example, of shape [batch]."
+        )
     return {**losses, objective: tf.reshape(tf.cast(weights, loss.dtype), tf.shape(loss)) * loss}
 
 
